@@ -15,6 +15,7 @@ from denoised.model.evaluation.quality_cli import quality
 from denoised.model.evaluation.text_to_image.evaluate_text_cli import evaluate_text
 from denoised.model.evaluation.text_to_image.text_quality_cli import quality_text
 from denoised.model.evaluation.text_to_image.train_judge_cli import train_judge
+from denoised.model.training.consistency.tune_consistency_cli import tune_consistency
 from denoised.model.training.fine_tuning.fine_tune_cli import fine_tune
 from denoised.model.training.run.ema_cli import ema
 from denoised.model.training.text_to_image.export_text_cli import export_text
@@ -35,6 +36,7 @@ for _command in (
     export_text,
     ema,
     fine_tune,
+    tune_consistency,
     train_features,
     train_judge,
     evaluate,

@@ -1,16 +1,20 @@
-"""Make the pictures that the pages show: python ops/examples.py [FOLDER WITH FASHION-MNIST]
+"""Make the pictures that the pages show: python ops/examples.py [FOLDER WITH FASHION-MNIST [PICTURES OF A RUN]]
 
-Training pictures: a row for each class, eight columns in the order of the data set. Feature maps: a row for each level
+Training pictures: a row for each class, eight columns in the order of the data set. Of the emoji model, with the file
+`pictures.npz` of a run of `denoised train-text`: a row for each prompt of its card, the object in every style, then
+other drawings in the prompt's style, on its background unless that was held out. Feature maps: a row for each level
 of the bundled model's network, its first eight channels on the way down. The film of the first sight: a row of x_t, a
 row of x̂_0, both decoded, and a row of ε̂/3.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -24,6 +28,9 @@ from denoised.model.serving.loading import ZOO, load_model, load_text_model
 from denoised.model.training.datasets.dataset import to_unit
 from denoised.model.training.datasets.idx_files import load_idx
 from denoised.model.training.datasets.sources import load_digits
+from denoised.model.training.emoji.emoji_pictures import COLOR_NAMES, EmojiPictures
+from denoised.model.training.emoji.held_out import held_out_combinations
+from denoised.model.training.emoji.styles import STYLE_NAMES
 
 PLAYGROUND = Path(__file__).resolve().parent.parent / "app" / "playground"
 SHEETS = PLAYGROUND / "learn" / "examples"
@@ -33,6 +40,7 @@ MODEL, LABEL, TIME = "fashion-mnist", "sneaker", 300
 FILM_PROMPT, SEED, FILM_STEPS = "fox, flat style, on a blue background", 4, 20
 NOISE_RANGE = 3.0  # of ε̂: −3 is black, 3 is white
 ENLARGED, GAP = 4, 12  # factor, and pixels between two pictures
+SHEET_QUALITY = 85
 QUALITY = 55  # of the film's WebP, because the page has few bytes for it
 
 
@@ -40,6 +48,8 @@ def main() -> None:
     folder = Path(next(iter(sys.argv[1:]), "/usr/share/datasets/fashion-mnist"))
     for name, dataset in (("fashion-mnist", load_idx(folder)), ("digits", load_digits())):
         save_sheet(name, dataset.images, dataset.classes)
+    for path in map(Path, sys.argv[2:3]):
+        save_emoji_sheet(EmojiPictures.load(path))
     garments = load_idx(folder)
     sneaker = garments.labels.index(LABEL)
     save_film()
@@ -52,6 +62,30 @@ def save_sheet(name: str, images: Tensor, classes: Tensor) -> None:
     count = int(classes.max()) + 1
     rows = [torch.cat(list(images[classes == k][:COLUMNS, 0]), dim=1) for k in range(count)]
     Image.fromarray(torch.cat(rows).numpy()).save(SHEETS / f"{name}.png", optimize=True)
+
+
+def save_emoji_sheet(pictures: EmojiPictures) -> None:
+    guide = json.loads((ZOO / "emoji" / "model_card.json").read_text())["prompt_guide"]
+    rows = []
+    for prompt in guide["examples"]:
+        label, style, background = prompt.split(", ")
+        color = background.removeprefix("on a ").removesuffix(" background")
+        chosen = _trained_examples(pictures, label, style.removesuffix(" style"), COLOR_NAMES.index(color))
+        rows.append(torch.cat(list(pictures.on_colors(chosen)), dim=2))  # (3, 64, 8·64)
+    sheet = torch.cat(rows, dim=1).permute(1, 2, 0)
+    Image.fromarray(sheet.numpy()).save(SHEETS / "emoji.webp", quality=SHEET_QUALITY, method=6)
+
+
+def _trained_examples(pictures: EmojiPictures, label: str, style: str, color: int) -> npt.NDArray[np.int64]:
+    """The object in every style, then other drawings in the style; on the color unless that is held out."""
+    trained = ~held_out_combinations(pictures).reshape(len(pictures), pictures.colors)  # (drawings, colors)
+    shown = np.array([pictures.objects[k].label == label for k in pictures.object_of])
+    drawn = np.array([STYLE_NAMES[k] == style for k in pictures.style_of])
+    same = np.flatnonzero(shown & trained.any(axis=1))
+    others = np.flatnonzero(drawn & ~shown & trained.any(axis=1))
+    spread = others[np.linspace(0, len(others) - 1, COLUMNS - len(same)).astype(int)]
+    near = [*range(color, pictures.colors), *range(color)]  # the color itself first
+    return np.array([k * pictures.colors + next(c for c in near if trained[k, c]) for k in [*same, *spread]])
 
 
 def save_feature_maps(x0: Tensor, label: int) -> None:

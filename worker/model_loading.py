@@ -22,7 +22,7 @@ from denoised.model.serving.protocol import ServedModel
 log = logging.getLogger("denoised.worker")
 
 # The bundled models in the order in which they are listed. A request that names none is for the first that takes it.
-ORDER = ("emoji", "fashion-mnist", "digits")
+ORDER = ("emoji", "fashion-mnist", "digits", "fashion-mnist-consistency")
 
 
 def load_models(

@@ -20,8 +20,11 @@ STARTS = "start"  # `ModelCard.pictures` of the models that see nothing but the 
 
 
 def cards_of_tasks(cards: Sequence[ModelCard], name: str | None) -> Sequence[ModelCard]:
-    """The cards to choose from: if no model is named, those that take a picture at a noise level, if there are any."""
-    able = [card for card in cards if card.pictures == STARTS]
+    """The cards to choose from: if no model is named, those that take a picture at a noise level, if there are any.
+
+    A consistency model has no scores, so it is none of them.
+    """
+    able = [card for card in cards if card.pictures == STARTS and not card.grid.consistency]
     return able if name is None and able else cards
 
 
@@ -36,6 +39,9 @@ def resolve_task(task: Task, given: Mapping[str, Any], card: ModelCard) -> Sampl
     if card.pictures != STARTS:
         allowed = 'allowed: models whose card says "pictures": "start"'
         raise InvalidRequest([("model", f"{format_value(card.name)} has no noisy pictures alone ({allowed})")])
+    if card.grid.consistency and task != "noise":
+        why = "a consistency model predicts where a trajectory ends, which is no score"
+        raise InvalidRequest([("model", f"{format_value(card.name)} has no {task}: {why} (allowed: other models)")])
     errors = [*_picture_errors(given), *_level_errors(task, given, card), *_count_errors(task, given, card)]
     shared = {name: value for name, value in given.items() if name in FIELDS and name != "steps"}
     try:

@@ -178,7 +178,7 @@ def _sampler_errors(values: dict[str, Any], card: ModelCard) -> Errors:
         takers = getattr(card, field.samplers) if field.samplers else None
         if takers is not None and values.get(name) and sampler not in takers:
             value = format_value(values[name])
-            yield name, f"{value} was given, but {sampler} takes no {name} (taken by: {join_names(takers)})"
+            yield name, f"{value} was given, but {sampler} takes no {name} (taken by: {join_names(takers) or 'none'})"
 
 
 def _size_errors(values: dict[str, Any], card: ModelCard) -> Errors:
@@ -244,6 +244,10 @@ def _grid_errors(values: dict[str, Any], card: ModelCard) -> Errors:
     """More steps than the sampler has timesteps for, as in `model.diffusion.grids`."""
     sampler, steps = values["sampler"], values["steps"]
     if sampler not in card.samplers or steps > card.timesteps:
+        return
+    if tuned := card.grid.consistency:
+        if steps > len(tuned):
+            yield "steps", f"{steps} is over {len(tuned)}, the noise levels that {card.name} was tuned at"
         return
     solver = sampler in card.solver_samplers
     visited = card.grid.visited.get(sampler, card.timesteps) if solver else card.timesteps

@@ -127,6 +127,8 @@ def _details(job: Job) -> list[tuple[str, str]]:
         ("negative prompt", job.negative_prompt or ""),
         ("adapters", ", ".join(f"{lora.name}:{lora.weight:g}" for lora in job.loras)),
         ("ControlNets", ", ".join(f"{control.name}:{control.scale:g}" for control in job.controls)),
+        ("picture", _start(job)),
+        ("mask", job.mask or ""),
         ("images", _seeds(job)),
         ("sampler", f"{job.sampler}, {job.steps} steps{guidance}"),
         ("progress", f"step {_steps(job)}" + (f", attempt {job.attempt}" if job.attempt > 1 else "")),
@@ -140,6 +142,15 @@ def _details(job: Job) -> list[tuple[str, str]]:
         ("events", f"/jobs/{job.id}/events"),
         ("animation", f"/jobs/{job.id}/animation"),
     ]
+
+
+def _start(job: Job) -> str:
+    """The picture that a job started from, and how much it counts; empty without one."""
+    if job.image is None:
+        return ""
+    edits = job.image_guidance_scale is not None  # such a model starts from noise alone
+    counts = f"picture guidance {job.image_guidance_scale:g}" if edits else f"strength {job.strength:g}"
+    return f"{job.image}, {counts}"
 
 
 def _local_time(seconds: float) -> str:

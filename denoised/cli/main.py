@@ -37,6 +37,7 @@ PROGRAMS = (
     ("export-text", MODEL, ("train",), "Write the model folder of a run of train-text.", TRAIN),
     ("ema", MODEL, ("train",), "Write the model of a training run with another average of its weights.", TRAIN),
     ("fine-tune", MODEL, ("train",), "Fine-tune a text-to-image model on pictures with captions.", TRAIN),
+    ("tune-consistency", MODEL, ("train",), "Tune a model to draw in one or two evaluations.", TRAIN),
     ("train-features", MODEL, ("train",), "Train the feature network that image metrics compare with.", TRAIN),
     ("train-judge", MODEL, ("train",), "Train the network that names what emoji show.", TRAIN),
     ("learn-levels", MODEL, ("train",), "Fit the noise levels of a sampler to a model.", TRAIN),

@@ -92,6 +92,8 @@ class CardFile(BaseModel):
             `model.checkpoints.labels`.
         default: see `Defaults`.
         learned_levels: see `LearnedLevels`; at most one list for each sampler and number of steps.
+        consistency_levels: the noise levels σ/α, falling, at which a consistency model was tuned; its only sampler is
+            `consistency`, and a run of N steps visits the first N. Empty for other models.
         latent_rgb: for previews of latents: the (red, green, blue) of each latent channel, in −1 … 1, and in one more
             row those of zero latents.
         data, license: what the model was trained on, and the license of its weights.
@@ -109,6 +111,7 @@ class CardFile(BaseModel):
     unconditional: bool | None = None
     default: Defaults = Defaults()
     learned_levels: list[LearnedLevels] = Field(default=[], max_length=100)
+    consistency_levels: list[FiniteFloat] = Field(default=[], max_length=100)
     latent_rgb: list[tuple[FiniteFloat, FiniteFloat, FiniteFloat]] = []
     data: _Text = ""
     license: _Text = ""

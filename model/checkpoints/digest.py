@@ -42,8 +42,9 @@ def model_digest(
     weights: Mapping[str, Tensor],
     classes: Classes,
     learned: Sequence[LearnedLevels] = (),
+    consistency_levels: Sequence[float] = (),
 ) -> str:
-    """The first digits of a SHA-256 over a model's config, scheduler, classes, learned noise levels and weights.
+    """The first digits of a SHA-256 over a model's config, scheduler, classes, noise levels and weights.
 
     weights: float32, under their current names, so that shards, precision and old names in the files do not count.
     Comments in the configs do not count either: keys that begin with an underscore, except the class.
@@ -57,6 +58,7 @@ def model_digest(
         "labels": classes.labels,
         "unconditional": classes.unconditional,
         **learned_settings(learned),
+        **({"consistency_levels": list(consistency_levels)} if consistency_levels else {}),
     }
     return _digest(facts, weights)
 

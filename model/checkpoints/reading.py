@@ -24,7 +24,7 @@ from denoised.model.checkpoints.weights import read_weights
 from denoised.model.diffusion.grids import Grid
 from denoised.model.diffusion.level_choice import LevelChoice
 from denoised.model.diffusion.noise import NoiseSchedule
-from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
+from denoised.model.diffusion.samplers import CONSISTENCY, SAMPLERS, compile_plan
 from denoised.model.errors import CheckpointError, PlanError
 from denoised.model.networks.unet.score_network import ScoreUNet
 from denoised.model.networks.unet.unet import UNet
@@ -84,7 +84,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         noise=noise,
         schedule=schedule,
         classes=classes,
-        digest=model_digest(files.unet_config, files.scheduler_config, weights, classes, card.learned_levels),
+        digest=model_digest(
+            files.unet_config, files.scheduler_config, weights, classes, card.learned_levels, card.consistency_levels
+        ),
         image_size=sides,
         default=default,
         card=card,
@@ -127,14 +129,33 @@ def resolve_defaults(
         raise CheckpointError(
             f"{path}: default.steps = {card.default.steps} is over the {schedule.timesteps} timesteps"
         )
+    if card.consistency_levels:
+        matching = CONSISTENCY
     sampler = card.default.sampler if "sampler" in named or matching is None else matching
-    changes: dict[str, object] = {"sampler": sampler, "steps": min(card.default.steps, schedule.timesteps)}
+    most = len(card.consistency_levels) if card.consistency_levels and "steps" not in named else schedule.timesteps
+    changes: dict[str, object] = {"sampler": sampler, "steps": min(card.default.steps, most)}
     if not unconditional:
         changes |= {"guidance_scale": 1.0, "guidance_rescale": 0.0, "guidance_interval": None}
     default = card.default.model_copy(update=changes)
+    _check_consistency_levels(path, card, default, schedule)
     _check_levels(path, default, schedule)
     _check_learned_levels(path, card.learned_levels, schedule)
     return default
+
+
+def _check_consistency_levels(path: Path, card: CardFile, default: Defaults, schedule: NoiseSchedule) -> None:
+    """Refuse levels that are not the schedule's, and defaults of another sampler with them or of theirs without."""
+    levels, is_own = tuple(card.consistency_levels), default.sampler == CONSISTENCY
+    if is_own != bool(levels):
+        rule = "does not go with consistency_levels" if levels else "needs consistency_levels"
+        raise CheckpointError(f"{path}: default.sampler = {default.sampler!r} {rule}")
+    if not levels:
+        return
+    for steps in (len(levels), default.steps):
+        try:
+            compile_plan(CONSISTENCY, schedule, steps, Grid("trailing", consistency_levels=levels))
+        except PlanError as error:
+            raise CheckpointError(f"{path}: consistency_levels: {error}") from error
 
 
 def _check_levels(path: Path, default: Defaults, schedule: NoiseSchedule) -> None:

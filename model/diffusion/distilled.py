@@ -7,12 +7,15 @@ x_t = α·x_0 + σ·ε. A prime marks the next level.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
-from denoised.model.diffusion.grids import Grid, Levels, timesteps
+from denoised.model.diffusion.grids import Grid, Levels, discrete_levels, timesteps
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Row
+from denoised.model.diffusion.spacings import RatioSpacing
+from denoised.model.errors import PlanError
 
 DATA_STD = 0.5  # σ_data of the boundary condition (Luo et al. 2023, section 3)
 
@@ -87,4 +90,34 @@ def tcd_rows(levels: Levels, schedule: NoiseSchedule, gamma: float = 0.0) -> lis
         # From s up to t': x' = (α'/α_s)·x_s + √(1 − (α'/α_s)²)·z, as the forward process adds noise.
         kept = a_next / schedule.alpha[s]
         rows.append(Row(i, i + 1, [[0.0, a_next, kept * schedule.sigma[s], math.sqrt(max(1 - kept**2, 0.0))]]))
+    return rows
+
+
+def consistency_levels(schedule: NoiseSchedule, steps: int, grid: Grid) -> Levels:
+    """The first `steps` of `grid.consistency_levels`, the only ones at which the network jumps; the end is ρ = 0.
+
+    A grid without such levels has trailing timesteps, so that the sampler can be studied with an exact network.
+
+    Raises:
+        PlanError: if `steps` is over the number of levels.
+    """
+    tuned = grid.consistency_levels
+    if tuned and not 1 <= steps <= len(tuned):
+        raise PlanError(f"steps = {steps} is outside 1 … {len(tuned)}, the noise levels that the model was tuned at")
+    own = RatioSpacing(sigmas=tuned[:steps]) if tuned else None
+    trailing = replace(grid, spacing="trailing", steps_offset=0, ratio_spacing=own)
+    return discrete_levels(schedule, steps, trailing, end_alpha_one=True)
+
+
+def consistency_rows(levels: Levels) -> list[Row]:
+    """Multistep consistency sampling (Song et al. 2023, algorithm 1) with ε = 0, the end of the teacher's trajectories.
+
+    The network's x̂_0 is the jump f(x, ρ) itself. All but the last row add noise up to the next level:
+    x = f + ρ'·z in the source, and x' = α'·f + σ'·z here.
+    """
+    rows: list[Row] = []
+    for i in range(levels.steps):
+        last = i + 1 == levels.steps
+        a_next, s_next = levels.alpha[i + 1], levels.sigma[i + 1]
+        rows.append(Row(i, i + 1, [[0.0, 1.0, 0.0, 0.0] if last else [0.0, a_next, 0.0, s_next]]))
     return rows

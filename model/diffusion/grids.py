@@ -38,6 +38,7 @@ class Grid:
         lambda_min: the least λ = log(α/σ) that the DPM-Solver family starts at.
         original_steps: the number of timesteps that a distilled model was distilled on, for LCM and TCD.
         timestep_scaling: the factor on t in the boundary condition of LCM.
+        consistency_levels: the levels ρ, falling, at which a consistency model was tuned; empty for other models.
     """
 
     spacing: str = "leading"
@@ -48,6 +49,7 @@ class Grid:
     lambda_min: float = -np.inf
     original_steps: int = 50
     timestep_scaling: float = 10.0
+    consistency_levels: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

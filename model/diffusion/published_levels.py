@@ -7,7 +7,8 @@ import numpy as np
 from denoised.model.diffusion.noise import Float64
 
 # Ten levels and the end, optimized by the authors for each family: Sabour et al. 2024, "Align Your Steps"
-# (arXiv:2404.14507), the lists of https://research.nvidia.com/labs/toronto-ai/AlignYourSteps/howto.html.
+# (arXiv:2404.14507), "Optimized Schedules" of its appendix, also on
+# https://research.nvidia.com/labs/toronto-ai/AlignYourSteps/howto.html.
 PUBLISHED_LEVELS: dict[str, tuple[float, ...]] = {
     "ays_sd": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),  # Stable Diffusion 1.x
     "ays_sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),

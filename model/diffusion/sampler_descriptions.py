@@ -21,4 +21,5 @@ DESCRIPTIONS = {
     "pc": "Predictor and corrector of score models, at two evaluations per step. Needs many steps.",
     "lcm": "For latent consistency models and their adapters only, in 1 to 8 steps.",
     "tcd": "For models of trajectory consistency distillation only, in 1 to 8 steps. eta sets the fresh noise.",
+    "consistency": "For models of denoised tune-consistency only, and their only sampler. 1 or 2 steps.",
 }

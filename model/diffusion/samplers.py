@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from denoised.model.diffusion.distilled import distilled_levels, lcm_rows, tcd_rows
+from denoised.model.diffusion.distilled import (
+    consistency_levels,
+    consistency_rows,
+    distilled_levels,
+    lcm_rows,
+    tcd_rows,
+)
 from denoised.model.diffusion.grids import (
     VARIANCES,
     Grid,
@@ -71,7 +77,7 @@ class Sampler:
     @property
     def takes_spacing(self) -> bool:
         """Whether a request chooses its levels; those of a distilled model are part of the model."""
-        return self.levels is not distilled_levels
+        return self.levels not in (distilled_levels, consistency_levels)
 
     def visited_timesteps(self, schedule: NoiseSchedule, grid: Grid) -> int:
         """How many timesteps, counted from 0, its levels are chosen from; all of them if `steps` is larger."""
@@ -109,6 +115,7 @@ def _tcd_rows(levels: Levels, schedule: NoiseSchedule, grid: Grid, eta: float) -
     return tcd_rows(levels, schedule, gamma=eta)
 
 
+CONSISTENCY = "consistency"
 SAMPLERS = {
     # Ho et al. 2020 (arXiv:2006.11239); Song et al. 2020 (arXiv:2010.02502)
     "ddpm":         Sampler(_ddpm_levels,        _ddpm_rows),
@@ -134,7 +141,17 @@ SAMPLERS = {
     # For distilled models: Luo et al. 2023 (arXiv:2310.04378); Zheng et al. 2024 (arXiv:2402.19159), whose γ is η
     "lcm":          Sampler(distilled_levels,    _lcm_rows),
     "tcd":          Sampler(distilled_levels,    _tcd_rows, takes_eta=True),
+    # For weights of `denoised tune-consistency`: Song et al. 2023 (arXiv:2303.01469)
+    CONSISTENCY:    Sampler(consistency_levels,  lambda levels, *_: consistency_rows(levels)),
 }  # fmt: skip
+
+
+def offered_samplers(grid: Grid) -> list[str]:
+    """The samplers that make sense for a model's weights: of a consistency model the one that jumps, else all others.
+
+    x̂_0 of a consistency model is the end of a trajectory. Solvers need the mean of all pictures that x may be.
+    """
+    return [name for name in SAMPLERS if (name == CONSISTENCY) == bool(grid.consistency_levels)]
 
 
 def compile_plan(

@@ -114,8 +114,9 @@ def bits_per_dimension(
     seeds: one per image, for its probes and its noise; 0, 1, … by default.
 
     Raises:
-        PlanError: for images of another shape, or steps or probes below 1.
+        PlanError: for images of another shape, steps or probes below 1, or a consistency model.
     """
+    model.check_has_scores()
     if tuple(images.shape[1:]) != model.shape:
         raise PlanError(f"images of shape {tuple(images.shape[1:])} are not the model's {model.shape}")
     seeds = range(len(images)) if seeds is None else seeds

@@ -10,7 +10,6 @@ from rich.console import Console
 from denoised.command_line.options import option
 from denoised.model.checkpoints.card_file import read_card_file
 from denoised.model.command_line import report_errors
-from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.evaluation.cli_options import (
     DataOption,
     DeviceOption,
@@ -20,6 +19,7 @@ from denoised.model.evaluation.cli_options import (
 )
 from denoised.model.evaluation.evaluator import Evaluator
 from denoised.model.evaluation.features import FASHION_FEATURES
+from denoised.model.evaluation.quality_consistency import missing_measurements, tuned_folder, tuned_weights
 from denoised.model.evaluation.quality_headline import ReportSubject
 from denoised.model.evaluation.quality_report import TABLE, write_report
 from denoised.model.evaluation.quality_sweep import (
@@ -62,10 +62,14 @@ def quality(
         require_packages("torchmetrics", "matplotlib")
         evaluator = Evaluator(data, features, model, device=device, batch=batch, compiled=compiled)
         subject = _subject(evaluator, model, samples)
-        names = [name for name in samplers.split(",") if name] or list(SAMPLERS)
+        assert evaluator.model is not None
+        names = [name for name in samplers.split(",") if name] or evaluator.model.card.samplers
         out.mkdir(parents=True, exist_ok=True)
         if measuring:
             _measure_all(evaluator, _measurements(evaluator, names, samples, precision), out, subject, console)
+            if missing := missing_measurements(evaluator, model, read_results(out / TABLE)):
+                tuned = Evaluator(data, features, tuned_folder(model), device=device, batch=batch)
+                _measure_all(tuned, missing, out, subject, console)
         write_report(out, subject, read_results(out / TABLE))
 
 
@@ -78,6 +82,7 @@ def _subject(evaluator: Evaluator, model: Path, samples: int) -> ReportSubject:
         model=read_card_file(model),
         space=evaluator.space.card,
         samples=samples,
+        tuned_weights=tuned_weights(model),
     )
 
 

@@ -37,6 +37,7 @@ class ReportSubject:
     name: of the model.
     weights, features: digests of the weights of the model and the feature network, as in the rows.
     samples: images for each row of the sweep.
+    tuned_weights: of the model that was tuned to draw the same in fewer evaluations; empty if there is none.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ReportSubject:
     model: CardFile
     space: FeatureCard
     samples: int
+    tuned_weights: str = ""
 
     @property
     def default(self) -> Measurement:
@@ -124,7 +126,7 @@ def _targets(subject: ReportSubject, results: Results, noise: Result | None) -> 
         return "Whether the targets are met is not measured yet."
     bars = [
         f"at most {evaluations} evaluations at a FID of at most {fid:g} and a class accuracy of at least {share:.0%} "
-        f"({_verdict(few.evaluations <= evaluations and few.fid <= fid and few.class_accuracy >= share)})"
+        f"({is_met(few.evaluations <= evaluations and few.fid <= fid and few.class_accuracy >= share)})"
         for evaluations, fid, share in BARS
     ]
     text = (
@@ -133,11 +135,12 @@ def _targets(subject: ReportSubject, results: Results, noise: Result | None) -> 
     )
     many = find_result(results, subject.default, HEADLINE_SAMPLES)
     ratio = many.fid / noise.fid if many is not None and noise is not None else None
-    found = f"{ratio:.3%}: {_verdict(ratio < TARGET_FID)}" if ratio is not None else "not measured yet"
+    found = f"{ratio:.3%}: {is_met(ratio < TARGET_FID)}" if ratio is not None else "not measured yet"
     return f"{text} The FID of {HEADLINE_SAMPLES:,} images is to be below {TARGET_FID:.0%} of that of noise ({found})."
 
 
-def _verdict(met: bool) -> str:
+def is_met(met: bool) -> str:
+    """How the page says whether a target is met."""
     return "met" if met else "not met"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from denoised.model.checkpoints.atomic import write_text_atomically
+from denoised.model.evaluation.quality_consistency import render_consistency
 from denoised.model.evaluation.quality_headline import (
     ReportSubject,
     baseline,
@@ -53,6 +54,7 @@ def render_quality_page(subject: ReportSubject, results: Results) -> str:
         "table are not measured again.",
         render_headline(subject, results),
         render_classes(subject, results),
+        render_consistency(subject, results),
         f"## FID against evaluations, for every sampler\n\n![FID against evaluations]({PLOT})",
         f"{subject.samples:,} images per row (an earlier sweep without guidance took {EARLIER_SWEEP_SAMPLES:,}), with "
         "labels distributed evenly over the classes, and with as many steps as fit the budget of evaluations. Guidance "

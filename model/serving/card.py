@@ -25,6 +25,8 @@ class CardGrid(BaseModel):
             estimates.
         published: The spacings of the model's family whose levels others have published: falling, the last one the end.
         learned: The noise levels that were fitted to the model, for the spacing `learned`.
+        consistency: The noise levels at which a consistency model was tuned, falling; a run of N steps visits the first
+            N. Empty for other models.
         visited: Of the samplers that leave out the noisiest timesteps: how many remain, counted from 0. A run of more
             steps visits all.
     """
@@ -38,6 +40,7 @@ class CardGrid(BaseModel):
     ratios: list[float] = []
     published: dict[str, list[float]] = {}
     learned: list[LearnedLevels] = []
+    consistency: list[float] = []
     visited: dict[str, int] = {}
 
 

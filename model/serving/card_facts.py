@@ -14,7 +14,7 @@ from denoised.model.diffusion.grids import SPACINGS, Grid, noise_ratios, solver_
 from denoised.model.diffusion.noise import Float64, NoiseSchedule
 from denoised.model.diffusion.published_levels import published_spacings
 from denoised.model.diffusion.sampler_descriptions import DESCRIPTIONS
-from denoised.model.diffusion.samplers import SAMPLERS
+from denoised.model.diffusion.samplers import SAMPLERS, offered_samplers
 from denoised.model.diffusion.spacings import RATIO_SPACINGS
 from denoised.model.networks.text_unet.text_level_costs import text_level_costs
 from denoised.model.networks.text_unet.text_unet import TextUNet
@@ -67,21 +67,22 @@ def said_by(card: CardFile) -> dict[str, Any]:
 
 
 def sampler_facts(schedule: NoiseSchedule, grid: Grid, learned: Sequence[LearnedLevels] = ()) -> dict[str, Any]:
-    """What the card says about the samplers and the frames, which are the same for every model, and their grid."""
+    """What the card says about the samplers, the frames and the grid."""
     spacing, ratios = grid.ratio_spacing, noise_ratios(schedule)
-    taking_spacing = [name for name, sampler in SAMPLERS.items() if sampler.takes_spacing]
-    visited = {name: sampler.visited_timesteps(schedule, grid) for name, sampler in SAMPLERS.items()}
+    offered = {name: SAMPLERS[name] for name in offered_samplers(grid)}
+    taking_spacing = [name for name, sampler in offered.items() if sampler.takes_spacing]
+    visited = {name: sampler.visited_timesteps(schedule, grid) for name, sampler in offered.items()}
     return {
         "previews": PREVIEWS,
-        "samplers": list(SAMPLERS),
-        "sampler_descriptions": DESCRIPTIONS,
-        "eta_samplers": [name for name, sampler in SAMPLERS.items() if sampler.takes_eta],
+        "samplers": list(offered),
+        "sampler_descriptions": {name: DESCRIPTIONS[name] for name in offered},
+        "eta_samplers": [name for name, sampler in offered.items() if sampler.takes_eta],
         "spacings": [*SPACINGS, *RATIO_SPACINGS, *published_spacings(ratios), *([LEARNED] if learned else [])],
         "spacing_samplers": taking_spacing,
         "karras_samplers": taking_spacing,
-        "solver_samplers": [name for name, sampler in SAMPLERS.items() if sampler.levels is solver_levels],
-        "stages": {name: sampler.stages for name, sampler in SAMPLERS.items() if sampler.stages > 1},
-        "extra_evaluations": {name: sampler.extra for name, sampler in SAMPLERS.items() if sampler.extra},
+        "solver_samplers": [name for name, sampler in offered.items() if sampler.levels is solver_levels],
+        "stages": {name: sampler.stages for name, sampler in offered.items() if sampler.stages > 1},
+        "extra_evaluations": {name: sampler.extra for name, sampler in offered.items() if sampler.extra},
         "grid": CardGrid(
             spacing=grid.spacing,
             steps_offset=grid.steps_offset,
@@ -92,6 +93,7 @@ def sampler_facts(schedule: NoiseSchedule, grid: Grid, learned: Sequence[Learned
             ratios=_sketch(ratios),
             published=published_spacings(ratios),
             learned=list(learned),
+            consistency=list(grid.consistency_levels),
             visited={name: count for name, count in visited.items() if count < schedule.timesteps},
         ),
     }

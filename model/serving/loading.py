@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -111,7 +111,8 @@ def load_model(
     checkpoint = read_checkpoint(folder)
     unet, noise = checkpoint.network, checkpoint.noise
     height, width = checkpoint.image_size
-    grid = noise.grid(unet.config)
+    levels = tuple(checkpoint.card.consistency_levels)
+    grid = replace(noise.grid(unet.config), consistency_levels=levels)
     card = ModelCard(
         name=name or model_name(folder),
         width=width,
@@ -127,7 +128,7 @@ def load_model(
         numerics=numerics,
         digest=checkpoint.digest,
         network=network_facts(unet, height, width),
-        distilled=False,
+        distilled=bool(levels),
         **said_by(checkpoint.card),
         **sampler_facts(checkpoint.schedule, grid, checkpoint.card.learned_levels),
     )

@@ -128,8 +128,9 @@ class PixelModel:
         Returns (B, C, H, W).
 
         Raises:
-            PlanError: for a shape, a time or a class that the model does not take.
+            PlanError: for a shape, a time or a class that the model does not take, and for a consistency model.
         """
+        self.check_has_scores()
         if x.dim() != 4 or tuple(x.shape[1:]) != self.shape:
             raise PlanError(f"x of shape {tuple(x.shape)} is not (B, C, H, W) with (C, H, W) = {self.shape}")
         times, alpha, sigma = self._level(t, len(x))
@@ -138,6 +139,15 @@ class PixelModel:
         # Unguided: the score of p_t(x | label), not that of a sharpened distribution.
         found = self.denoise(x.to(self.device), times, alpha, sigma, conditioning)
         return score_from_epsilon(found.epsilon, sigma)
+
+    def check_has_scores(self) -> None:
+        """Refuse a consistency model, whose x̂_0 is the end of a trajectory, not the mean that scores follow from.
+
+        Raises:
+            PlanError: for a consistency model.
+        """
+        if self.grid.consistency_levels:
+            raise PlanError(f"{self.card.name} is a consistency model, which has neither scores nor likelihoods")
 
     def decode(self, x0: Tensor) -> Pictures:
         """x_0 (B, C, H, W) in [−1, 1] → (B, H, W, C) bytes, (x + 1)·127.5 rounded half to even, as diffusers does."""

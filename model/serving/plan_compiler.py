@@ -11,7 +11,7 @@ from denoised.model.diffusion.grids import Grid
 from denoised.model.diffusion.level_choice import LevelChoice
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan
-from denoised.model.diffusion.samplers import compile_plan
+from denoised.model.diffusion.samplers import SAMPLERS, compile_plan, offered_samplers
 from denoised.model.errors import PlanError
 
 CACHED_PLANS = 256
@@ -34,6 +34,8 @@ class PlanCompiler:
         self.compile = lru_cache(maxsize=CACHED_PLANS)(self._compile)
 
     def _compile(self, sampler: str, steps: int, eta: float, levels: LevelChoice) -> Plan:
+        if sampler in SAMPLERS and sampler not in (offered := offered_samplers(self.grid)):
+            raise PlanError(f"sampler = {sampler!r} is not for these weights (offered: {', '.join(offered)})")
         if levels.spacing == LEARNED:
             levels = replace(levels, spacing=None, sigmas=self._learned_sigmas(sampler, steps))
         return compile_plan(sampler, self.schedule, steps, levels.of(self.grid), eta, levels.skipped_steps)

@@ -7,7 +7,7 @@ grids, tests and anyone who wants to read the algorithm in twenty lines.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -60,11 +60,13 @@ def sample(
     guidance_scale: float = 1.0,
     guidance_rescale: float = 0.0,
     guidance_interval: tuple[float, float] | None = None,
+    observe: Callable[[int, Tensor], None] = lambda row, x: None,
 ) -> Tensor:
     """Sample one image per label or request, image k from seed + k. Returns x_0 (B, C, H, W), pixels about [−1, 1] or
     latents; `model.decode` makes pictures of them.
 
     labels: class indices, None for unconditional images, or requests of one size.
+    observe: called before each evaluation with the row of the plan and x (B, C, H, W) there.
 
     Raises:
         PlanError: for a sampler, steps, η, levels or labels that the model does not offer.
@@ -87,6 +89,7 @@ def sample(
             _filled(table[row], count, device) for table in (plan.t, plan.alpha, plan.sigma, plan.log_variance_range)
         )
         x = registers[:, 0]
+        observe(row, x)
         estimate = denoiser(x, t, alpha, sigma, guided=is_within(plan.ratio(row), guidance_interval))
         z = draw() if plan.draws_noise(row) else torch.zeros_like(x)
         if estimate.variance_output is not None:

@@ -48,6 +48,7 @@ def compared(page: Page, axis: str, pictures: int) -> list[str]:
     return page.locator("#strip strong").all_text_contents()
 
 
+@pytest.mark.slow
 def test_one_seed_is_compared_over_steps_under_one_scrubber(open_page: Open, service: Any) -> None:
     page = open_page(service.url)
     generate(page, "bag", seed=7, steps=4)

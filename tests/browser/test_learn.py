@@ -59,6 +59,14 @@ def drawn(canvas: Locator) -> str:
     return str(canvas.evaluate("canvas => canvas.toDataURL()"))
 
 
+# Whether a canvas of this name has a pixel that is not transparent.
+DRAWN = """name => {
+  const canvas = document.querySelector(`[aria-label="${name}"]`);
+  const { width, height } = canvas;
+  return canvas.getContext("2d").getImageData(0, 0, width, height).data.some((each, i) => i % 4 === 3 && each > 0);
+}"""
+
+
 def slide(page: Page, label: str, key: str) -> None:
     page.get_by_label(label, exact=True).press(key)
 
@@ -332,9 +340,17 @@ def test_axe_finds_nothing_serious_on_any_card(scheme: str, open_page: Open, ser
 
 
 @pytest.mark.slow
-def test_the_network_of_a_text_model_is_shown_by_its_latents(open_page: Open, service: Any) -> None:
-    page = card(open_page, service, "network")
+def test_a_text_model_shows_its_training_pictures_and_its_network_on_latents(open_page: Open, service: Any) -> None:
+    page = card(open_page, service, "examples")
+    page.set_default_timeout(60_000)
     page.get_by_label("Model", exact=True).select_option("emoji")
+    page.get_by_role("radio", name=re.compile("^rocket")).check(force=True)
+    first = page.get_by_label("Example 1", exact=True)
+    until(page, DRAWN, "Example 1")
+    before = drawn(first)
+    page.get_by_role("radio", name=re.compile("^hot dog")).check(force=True)
+    until(page, "before => document.querySelector('#stage canvas').toDataURL() !== before", before)
+    page.evaluate("location.hash = 'network'")
     expect(page.locator("#stage")).to_contain_text("In: noisy latents of 4×16×16, the prompt, and t.")
     page.locator(".level").last.click()
     expect(page.locator(".says")).to_contain_text("The bottom: 224 channels of 4×4 values")

@@ -108,6 +108,7 @@ def test_another_model_replaces_examples_and_keeps_what_was_written(drawing: Any
     expect(page.locator("#prompt")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_the_negative_prompt_is_under_more(drawing: Any, open_page: Any) -> None:
     page = open_page(drawing.url)
     choose(page, "painter")
@@ -119,14 +120,10 @@ def test_the_negative_prompt_is_under_more(drawing: Any, open_page: Any) -> None
     assert jobs_of(drawing)[0]["negative_prompt"] == "a sheep"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("width", "height", "scheme"),
-    [
-        (360, 740, "dark"),
-        pytest.param(360, 740, "light", marks=pytest.mark.slow),
-        pytest.param(1280, 900, "light", marks=pytest.mark.slow),
-        pytest.param(1280, 900, "dark", marks=pytest.mark.slow),
-    ],
+    [(360, 740, "dark"), (360, 740, "light"), (1280, 900, "light"), (1280, 900, "dark")],
 )
 def test_the_form_is_accessible_and_fits(
     width: int, height: int, scheme: str, drawing: Any, open_page: Any, tmp_path: Path

@@ -200,9 +200,8 @@ def test_a_picture_is_continued_beyond_its_edges(open_page: Open, service: Any) 
     assert after[:, 14:].std() > 5, "and what is new is no copy of a plain color"
 
 
-@pytest.mark.parametrize(
-    ("size", "scheme"), [(PHONE, "dark"), pytest.param({"width": 1280, "height": 900}, "light", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "scheme"), [(PHONE, "dark"), ({"width": 1280, "height": 900}, "light")])
 def test_the_editor_is_accessible_and_fits(size: dict[str, int], scheme: str, open_page: Open, service: Any) -> None:
     page = opened(open_page, service, viewport=size, color_scheme=scheme)
     choose(page, encoded(Image.new("RGB", (90, 30), "teal"), "jpeg"), "wide.jpg", "image/jpeg")

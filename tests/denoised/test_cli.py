@@ -105,6 +105,13 @@ def test_job_prints_everything_about_a_job(run: Run, fake_worker: Any) -> None:
     assert (facts["id"], facts["status"], facts["error"]) == (failed, "failed", "nan_output: not a number")
     facts = dict(line.split("\t") for line in run("job", fake_worker.succeeded()).stdout.splitlines())
     assert re.search(r"^/jobs/\w+/images/0  sha256 [0-9a-f]{64}$", facts["image 0"])
+    assert "picture" not in facts
+    digest = f"sha256:{'0' * 64}"
+    job = fake_worker.create(image=digest, mask=digest, strength=0.5)
+    facts = dict(line.split("\t") for line in run("job", job).stdout.splitlines())
+    assert (facts["picture"], facts["mask"]) == (f"{digest}, strength 0.5", digest)
+    edited = fake_worker.create(image=digest, image_guidance_scale=2.0)
+    assert f"picture\t{digest}, picture guidance 2" in run("job", edited).stdout
 
 
 def test_cancel_reports_canceled_jobs_and_those_it_cannot_cancel(run: Run, fake_worker: Any) -> None:

@@ -10,7 +10,6 @@ import io
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, get_type_hints
 
@@ -261,13 +260,13 @@ def test_a_call_is_retried_after_the_servers_retry_after(start_server: Listen, f
 
 def test_a_retry_after_beyond_retry_for_is_an_exception_at_once(start_server: Listen, fake_worker: Any) -> None:
     fake_worker.serve()
-    with Client(start_server(max_queue=1), retry_for=5.0) as client:
+    waits: list[Any] = []
+    with Client(start_server(max_queue=1), retry_for=5.0, on_wait=lambda *given: waits.append(given)) as client:
         client.submit()
-        started = time.monotonic()
         with pytest.raises(ServerBusy) as busy:
             client.submit()
     assert (busy.value.status, busy.value.retry_after) == (429, 10.0)
-    assert time.monotonic() - started < 1.0
+    assert waits == []
 
 
 def test_a_model_without_a_worker_is_busy(start_server: Listen) -> None:
@@ -298,11 +297,14 @@ def test_a_broken_stream_resumes_where_it_broke(cut: Callable[..., Cutter], url:
 
 
 def test_a_server_that_never_answered_is_not_retried() -> None:
-    started = time.monotonic()
-    with Client("http://127.0.0.1:9") as client, pytest.raises(ConnectionFailed, match="denoised serve") as gone:
+    waits: list[Any] = []
+    with (
+        Client("http://127.0.0.1:9", on_wait=lambda *given: waits.append(given)) as client,
+        pytest.raises(ConnectionFailed, match="denoised serve") as gone,
+    ):
         client.models()
     assert gone.value.status is None
-    assert time.monotonic() - started < 2.0
+    assert waits == []
 
 
 def test_a_restarting_server_is_retried(cut: Callable[..., Cutter], url: str) -> None:

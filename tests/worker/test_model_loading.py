@@ -13,7 +13,7 @@ from denoised.worker.model_loading import ORDER, bundled, load_models, named_fol
 
 def test_the_bundled_models_are_served_in_a_stated_order() -> None:
     names = [name for name in ORDER if (ZOO / name).is_dir()]
-    assert names[-2:] == ["fashion-mnist", "digits"]
+    assert names[-3:] == ["fashion-mnist", "digits", "fashion-mnist-consistency"]
     assert [folder.name for folder in bundled()] == names
     models = load_models([], device="cpu", max_images=16)
     assert list(models) == names

@@ -21,10 +21,15 @@ const cardOf = (id) => CARDS.find((card) => card.id === id);
 /** The card that the fragment names; without one, the last one of an earlier visit. */
 const current = () => cardOf(location.hash.slice(1)) ?? cardOf(progress.last) ?? CARDS[0];
 
+/** The models whose steps can be watched: a consistency model has no scores, and two steps. */
+function models() {
+  return server.models.filter((each) => !each.grid?.consistency?.length);
+}
+
 /** The card of the chosen model: the first of pixels if the visitor has not chosen one. */
 function model() {
-  const chosen = byId("model").value;
-  return server.models.find((each) => each.name === chosen) ?? server.models.find((each) => !each.latent) ?? server.models[0] ?? null;
+  const chosen = byId("model").value, offered = models();
+  return offered.find((each) => each.name === chosen) ?? offered.find((each) => !each.latent) ?? offered[0] ?? null;
 }
 
 function show(card, { focus = true } = {}) {
@@ -89,10 +94,10 @@ async function mount(card) {
 }
 
 function showModels() {
-  const { models } = server;
-  byId("model-field").hidden = models.length < 2;
+  const offered = models();
+  byId("model-field").hidden = offered.length < 2;
   const selected = model()?.name;
-  byId("model").replaceChildren(...models.map((each) => el("option", { value: each.name, selected: each.name === selected }, each.name)));
+  byId("model").replaceChildren(...offered.map((each) => el("option", { value: each.name, selected: each.name === selected }, each.name)));
 }
 
 byId("previous").addEventListener("click", () => { location.hash = CARDS[CARDS.indexOf(current()) - 1].id; });

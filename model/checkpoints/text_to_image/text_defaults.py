@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from denoised.model.checkpoints.card_file import CardFile, Defaults
+from denoised.model.checkpoints.card_file import CARD_FILE, CardFile, Defaults
 from denoised.model.checkpoints.noise_settings import NoiseSettings
 from denoised.model.checkpoints.reading import resolve_defaults
 from denoised.model.diffusion.noise import NoiseSchedule
+from denoised.model.errors import CheckpointError
 from denoised.model.networks.text_unet.text_unet_config import TextUNetConfig
 
 GUIDANCE_SCALES = {
@@ -30,7 +31,13 @@ EULER_SCHEDULERS = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 def resolve_text_defaults(
     folder: Path, card: CardFile, noise: NoiseSettings, schedule: NoiseSchedule, kind: str, unet: TextUNetConfig
 ) -> Defaults:
-    """The defaults of a folder. kind: the class of its pipeline."""
+    """The defaults of a folder. kind: the class of its pipeline.
+
+    Raises:
+        CheckpointError: if the card's do not fit the pipeline.
+    """
+    if card.consistency_levels:
+        raise CheckpointError(f"{folder / CARD_FILE}: consistency_levels are for models of pixels")
     default = resolve_defaults(folder, card, noise.sampler, schedule, unconditional=True)
     takes_guidance = unet.time_cond_proj_dim is not None
     changes: dict[str, object] = {"guidance_scale": GUIDANCE_SCALES[kind]}

@@ -114,7 +114,7 @@ def test_a_picture_of_ones_own_job_and_no_other(
         ("file:///etc/passwd", "URLs are not fetched"),
         ("/etc/passwd", "not base64"),
         ("job:../../x/images/0", "not base64"),
-        (text(b"<svg/>"), "no PNG, JPEG or WebP"),
+        (text(b"<svg/>"), "not a PNG, JPEG or WebP"),
         (text(png()[:50]), "damaged"),
         ("sha256:" + "0" * 64, "is not stored here"),
     ],

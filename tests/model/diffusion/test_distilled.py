@@ -16,13 +16,13 @@ from denoised.model.diffusion.grids import SPACINGS, Grid, timesteps
 from denoised.model.diffusion.noise import NoiseSchedule
 from denoised.model.diffusion.plans import Plan, advance
 from denoised.model.diffusion.predictions import Estimate, estimate_from_output
-from denoised.model.diffusion.samplers import SAMPLERS, compile_plan
+from denoised.model.diffusion.samplers import compile_plan
 from denoised.model.errors import PlanError
 
 STABLE = NoiseSchedule.from_name("scaled_linear", start=0.00085, end=0.012)
 MU, S = 0.3, 0.5
 KINDS: dict[str, Any] = {"lcm": LCMScheduler, "tcd": TCDScheduler}
-DISTILLED = [sampler for sampler in SAMPLERS if not SAMPLERS[sampler].takes_spacing]
+DISTILLED = list(KINDS)
 
 
 def output(x: Tensor, t: float, prediction_type: str) -> Tensor:

@@ -74,8 +74,8 @@ def error_bar() -> float:
     return float(torch.tensor(pairs).mean() + 5 * torch.tensor(pairs).std())
 
 
-# LCM needs a network that was distilled (test_distilled.py).
-SAMPLERS_OF_ANY_NETWORK = [sampler for sampler in SAMPLERS if sampler != "lcm"]
+# These need a network that jumps to the end of a trajectory (test_distilled.py, test_consistency.py).
+SAMPLERS_OF_ANY_NETWORK = [sampler for sampler in SAMPLERS if sampler not in ("lcm", "consistency")]
 
 
 @pytest.mark.parametrize(("sampler", "eta"), [*((sampler, 0.0) for sampler in SAMPLERS_OF_ANY_NETWORK), ("ddim", 1.0)])

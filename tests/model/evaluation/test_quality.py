@@ -20,6 +20,7 @@ from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import EvaluationError
 from denoised.model.evaluation.evaluator import Evaluator, class_indices, digest
 from denoised.model.evaluation.features import FASHION_FEATURES, WEIGHTS, FeatureCard, load_features
+from denoised.model.evaluation.quality_consistency import tuned_weights
 from denoised.model.evaluation.quality_headline import ReportSubject
 from denoised.model.evaluation.quality_plot import spread_out
 from denoised.model.evaluation.quality_report import render_quality_page, write_report
@@ -93,7 +94,7 @@ def test_steps_are_the_most_that_the_budget_of_evaluations_allows(folder: Callab
     assert [steps_within(model, "ddim", budget, TRAILING) for budget in BUDGETS] == list(BUDGETS)
     assert [steps_within(model, "heun", budget, TRAILING) for budget in BUDGETS] == [2, 3, 3, 4, 5, 10]  # 2N − 1
     assert [steps_within(model, "ddim", budget, TRAILING, 2.0) for budget in BUDGETS] == [2, 2, 3, 4, 5, 10]
-    for sampler in SAMPLERS:
+    for sampler in model.card.samplers:
         for budget in BUDGETS:
             steps = steps_within(model, sampler, budget, MODELS_OWN)
             assert steps is None or model.plan(sampler, steps, 0.0).evaluations <= budget
@@ -114,8 +115,8 @@ def test_the_sweep_measures_every_sampler_at_every_budget(
 ) -> None:
     evaluator = Evaluator(data, features, folder())
     assert evaluator.model is not None
-    asked = sweep_measurements(evaluator, evaluator.model, list(SAMPLERS), samples=12)
-    assert {q.sampler for q in asked} == set(SAMPLERS)
+    asked = sweep_measurements(evaluator, evaluator.model, evaluator.model.card.samplers, samples=12)
+    assert {q.sampler for q in asked} == set(evaluator.model.card.samplers)
     assert {(q.source, q.guidance_scale, q.eta, q.samples) for q in asked} == {(MODEL, 1.0, 0.0, 12)}
     assert {q.spacing for q in asked if q.sampler == "ddim"} == {"geometric", "trailing"}
     assert {q.spacing for q in asked if q.sampler == "lcm"} == {""}, "it has levels of its own"
@@ -457,6 +458,7 @@ def test_docs_quality_is_generated_from_its_table(repository: Path) -> None:
         model=read_card_file(folder),
         space=load_features(FASHION_FEATURES).card,
         samples=SWEEP_SAMPLES,
+        tuned_weights=tuned_weights(folder),
     )
     rows = read_results(repository / "docs" / "quality.csv")
     assert rows, "measured rows"

@@ -13,7 +13,6 @@ from diffusers import DDIMPipeline, DDPMPipeline, DDPMScheduler
 from torch import Tensor
 
 from denoised.model.backends.packed import pack
-from denoised.model.diffusion.samplers import SAMPLERS
 from denoised.model.errors import PlanError
 from denoised.model.networks.unet.unet_config import UNetConfig
 from denoised.model.serving.loading import load_model
@@ -71,10 +70,10 @@ def test_no_run_influences_the_next(model: PixelModel) -> None:
     pack(model.unet)
 
     def runs(labels: list[int | None]) -> dict[str, Tensor]:
-        return {sampler: sample(model, labels, seed=7, sampler=sampler, steps=4) for sampler in SAMPLERS}
+        return {sampler: sample(model, labels, seed=7, sampler=sampler, steps=4) for sampler in model.card.samplers}
 
     first, wide, again = runs([1]), runs([1, None, 0, 2]), runs([1])
-    for sampler in SAMPLERS:
+    for sampler in model.card.samplers:
         assert wide[sampler].shape == (4, 1, 8, 8)
         assert torch.equal(wide[sampler][:1], first[sampler]), sampler
         assert torch.equal(again[sampler], first[sampler]), sampler

@@ -32,8 +32,9 @@ def model(request: pytest.FixtureRequest) -> PixelModel:
 def drawn(model: PixelModel, seed: int) -> JobRecord:
     """A random request; the samplers take turns."""
     chance = random.Random(seed)
-    sampler = sorted(SAMPLERS)[seed % len(SAMPLERS)]
-    label = chance.choice([None, *range(10)])
+    samplers, tuned = sorted(model.card.samplers), model.card.grid.consistency
+    sampler = samplers[seed % len(samplers)]
+    label = chance.choice([None, *range(10)] if model.card.unconditional else range(10))
     request = SamplingRequest(
         model=model.card.name,
         label=label,
@@ -41,9 +42,9 @@ def drawn(model: PixelModel, seed: int) -> JobRecord:
         n=chance.choice([1, 1, 1, 2, 3]),
         seed=chance.randrange(2**40),
         sampler=sampler,
-        steps=chance.randint(3, 14),
+        steps=chance.randint(1, len(tuned)) if tuned else chance.randint(3, 14),
         eta=chance.random() if sampler in model.card.eta_samplers else 0.0,
-        guidance_scale=chance.uniform(1.1, 4.0) if label is not None and chance.random() < 0.4 else 1.0,
+        guidance_scale=chance.uniform(1.1, 4.0) if label is not None and not tuned and chance.random() < 0.4 else 1.0,
         format="png",
     )
     return JobRecord(id=f"job-{seed}", owner="", request=request, created_at=0.0)

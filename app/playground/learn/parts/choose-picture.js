@@ -3,7 +3,7 @@
 import { el } from "../../shared/dom.js";
 import { button } from "./controls.js";
 import { fromSource, paint, picture } from "./pictures.js";
-import { trainingPictures } from "./training.js";
+import { subjectsOf, trainingPictures } from "./training.js";
 
 const BRUSH = 0.075; // of the width
 
@@ -28,7 +28,7 @@ export function pictureChooser(card, onchoose) {
   };
 
   trainingPictures(card).catch(() => []).then((classes) => {
-    const offered = classes.length ? classes.map(([first], k) => [first, `Example: ${card.labels[k]}`]) : [[disk(card), "A disk"]];
+    const offered = classes.length ? classes.map(([first], k) => [first, `Example: ${subjectsOf(card)[k]}`]) : [[disk(card), "A disk"]];
     list.append(...offered.map(([each, name]) => pick(each, name)));
     list.firstElementChild?.click();
   });

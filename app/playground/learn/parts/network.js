@@ -7,6 +7,7 @@ import { picture as pictureFile } from "../../shared/pictures.js";
 import { torchNormals } from "../math/random.js";
 import { floatsOf } from "./npy.js";
 import { combined, decode, encode, fromPlanes } from "./pictures.js";
+import { subjectsOf } from "./training.js";
 
 const AT_ONCE = 2; // requests
 const SCORE_MS = 90_000; // for one evaluation on a busy server
@@ -38,7 +39,7 @@ export class Network {
   constructor(card, server) {
     this.card = card;
     this.server = server;
-    this.subjects = card.labels.length ? card.labels : (card.prompt_guide?.examples ?? []);
+    this.subjects = subjectsOf(card);
   }
 
   get isOfPixels() {
