@@ -46,6 +46,7 @@ REASONS = {
     "needs another machine": "two on one machine share the queue in tests/faults",
     SLOW: "run by make test-slow",
     "needs a checkpoint of 2 GB": "test_text_model.py does the same with a small one",
+    "takes a quarter of an hour": "test_consistency_tuning.py does the same with a small network",
     "takes half an hour": "test_judge.py and test_text_evaluation.py do the same with small networks",
     "takes an hour": "test_text_quality.py does the same with a small model",
     "needs a server with a models folder": "test_changing_models.py does the same",

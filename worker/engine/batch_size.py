@@ -136,7 +136,7 @@ def _fastest_turn(model: ServedModel, images: int, end: float) -> Pace:
     engine.batch.admit(trajectories(job, model))
     clock = time.thread_time if model.device.type == "cpu" else time.perf_counter
     fastest = _turn_seconds(engine, clock)
-    for _ in range(TURNS - 1):
+    for _ in range(job.request.steps - 1):
         if time.monotonic() + fastest > end:
             break
         fastest = min(fastest, _turn_seconds(engine, clock))
@@ -164,7 +164,7 @@ def job_of_defaults(model: ServedModel, images: int) -> JobRecord:
         n=images,
         seed=0,
         sampler=card.default.sampler,
-        steps=min(TURNS, card.timesteps),
+        steps=min(TURNS, len(card.grid.consistency) or card.timesteps),
         eta=0.0,
         guidance_scale=card.default.guidance_scale if guided else 1.0,
         guidance_embedded=card.guidance_embedded,

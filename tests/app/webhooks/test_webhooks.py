@@ -331,7 +331,7 @@ REFUSED = [
     ("http://127.1:{port}/a", "is not allowed"),
     ("http://127.0.0.1.:{port}/a", "is not allowed"),
     ("http://127.0.0.1:{port}@evil.example/", "user name"),
-    ("file:///etc/passwd", "no https URL"),
+    ("file:///etc/passwd", "not an https URL"),
     ("", "at least 1"),
     ("x" * 2001, "2000"),
 ]

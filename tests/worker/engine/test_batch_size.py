@@ -10,6 +10,7 @@ import pytest
 from torch import Tensor
 
 from denoised.model.diffusion.predictions import Estimate
+from denoised.model.serving.loading import ZOO, load_for_serving
 from denoised.worker.engine.batch_size import CPU_SIZES, USUAL, Pace, choose_max_batch, measure
 
 ENOUGH = 120.0  # seconds to measure every size, on a busy machine too
@@ -75,6 +76,13 @@ def test_it_is_the_usual_batch_if_turns_are_short_since_a_turn_costs_more_than_t
     assert choose_max_batch(flat(0.002)) == USUAL
     assert choose_max_batch(flat(0.02)) == 4
     assert choose_max_batch(flat(0.2)) == 1
+
+
+def test_a_model_with_fewer_steps_than_measured_turns_is_measured() -> None:
+    """A consistency model: its two noise levels are the only ones that a job may ask for."""
+    found = measure(load_for_serving(ZOO / "fashion-mnist-consistency", device="cpu").model, seconds=ENOUGH)
+    assert [pace.images for pace in found] == list(CPU_SIZES)
+    assert all(0 < pace.seconds < math.inf for pace in found)
 
 
 def test_measuring_ends_when_its_time_is_over(fake_model: Any) -> None:

@@ -48,7 +48,7 @@ def change_from_now_on(model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_sound_device_repeats_the_canary_of_every_bundled_model() -> None:
-    for folder in sorted(path.parent for path in ZOO.glob("*/model_index.json"))[:2]:
+    for folder in [ZOO / name for name in ("digits", "emoji", "fashion-mnist-consistency")]:
         model = load_for_serving(folder, device="cpu").model
         canary = recorded(model)
         canary.check()
