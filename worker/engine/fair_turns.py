@@ -64,9 +64,12 @@ class FairTurns:
 
 
 def _parts(members: Sequence[Served]) -> Mapping[str, float]:
-    """What each caller has of a second of a turn, over its weight. They change when the turn is over."""
+    """What each caller has of a second of a turn, over its weight. They change when the turn is over.
+
+    Images that are finished when they come, at strength 0, have no rows.
+    """
     parts: defaultdict[str, float] = defaultdict(float)
-    rows = sum(member.rows for member in members)
+    rows = sum(member.rows for member in members) or 1
     for member in members:
         parts[member.caller.owner] += member.rows / rows / member.caller.weight
     return parts

@@ -96,6 +96,15 @@ def test_a_flood_of_other_models_delays_a_single_job_by_its_share_of_the_time(
     assert worker.spent["digits"] == pytest.approx(alone)
 
 
+
+def test_a_turn_of_images_that_are_finished_when_they_come_is_free() -> None:
+    """Strength 0: no row of the network, so no caller pays."""
+    batch: RunningBatch[Image] = RunningBatch(SLOTS, clock=lambda: 0.0)
+    done = Image("done", "digits", 0, rows=0)
+    batch.admit([done])
+    assert batch.choose() == [done]
+
+
 def test_a_key_has_no_more_time_for_jobs_of_several_sizes(worker: Worker) -> None:
     """With turns in rotation, the sizes would have six sevenths."""
     for size in range(8, 14):
