@@ -93,16 +93,17 @@ def _projected(linear: nn.Linear, x: Tensor) -> Tensor:
     return x.new_zeros(*x.shape[:-1], linear.out_features)
 
 
-def _unchanged(norm: nn.Module, x: Tensor) -> Tensor:
+def _unchanged(layer: nn.Module, x: Tensor) -> Tensor:
     return x
 
 
-# The output of layers, in shape alone.
+# The output of layers, in shape alone. Dropout in training would draw from the generator.
 STAND_INS: dict[type, Callable[..., Tensor]] = {
     nn.Conv2d: _convolved,
     nn.Linear: _projected,
     nn.GroupNorm: _unchanged,
     nn.LayerNorm: _unchanged,
+    nn.Dropout: _unchanged,
 }
 
 
