@@ -96,7 +96,6 @@ def test_a_flood_of_other_models_delays_a_single_job_by_its_share_of_the_time(
     assert worker.spent["digits"] == pytest.approx(alone)
 
 
-
 def test_a_turn_of_images_that_are_finished_when_they_come_is_free() -> None:
     """Strength 0: no row of the network, so no caller pays."""
     batch: RunningBatch[Image] = RunningBatch(SLOTS, clock=lambda: 0.0)
