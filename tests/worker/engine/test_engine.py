@@ -204,7 +204,16 @@ def test_later_jobs_do_not_starve_waiting_ones(model: Any, trajectories_of: Traj
 
 
 # Of five steps; the others draw none.
-DRAWS = {"ddpm": 4, "euler_a": 4, "dpmpp_2m_sde": 4, "dpmpp_sde": 8, "langevin": 20, "pc": 8, "lcm": 4}
+DRAWS = {
+    "ddpm": 4,
+    "euler_a": 4,
+    "dpmpp_2m_sde": 4,
+    "dpmpp_sde": 8,
+    "langevin": 20,
+    "pc": 8,
+    "lcm": 4,
+    "consistency": 4,
+}
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
