@@ -73,6 +73,11 @@ def write_model(folder: Path, digest: str, seconds: float = 0.0, refused: str = 
     return folder
 
 
+def _all_threads_stopped(pid: int) -> bool:
+    states = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return all(state == "T" for state in states)
+
+
 @dataclass
 class WorkerProcess:
     """A worker's process, a child of the launcher (tests/fake_workers.py)."""
@@ -81,7 +86,10 @@ class WorkerProcess:
     folder: Path
 
     def signal(self, signum: int) -> None:
+        """Send a signal. On Linux, wait until SIGSTOP has stopped all threads; a busy machine takes a while."""
         os.kill(self.pid, signum)
+        while signum == signal.SIGSTOP and not _all_threads_stopped(self.pid):
+            time.sleep(0.005)
 
     def exit_code(self) -> int | None:
         """None while it lives."""
