@@ -10,7 +10,7 @@ import numpy as np
 from diffusers import ControlNetModel
 from PIL import Image
 
-from tests.text_pipelines import SIZE, UNET, XL_UNET, stir
+from tests.text_pipelines import SIZE, UNET, XL_UNET, save_pipeline, stir
 
 OF_A_UNET_ALONE = ("sample_size", "up_block_types")
 EMBEDDING = (8, 12)  # channels of the layers on the control picture; one halving for a pipeline of 8 latents
@@ -28,6 +28,14 @@ def save_control_net(folder: Path, *, seed: int = 0, unet: dict[str, Any] = UNET
     stir(network, seed)
     network.save_pretrained(folder)
     return network
+
+
+def controlled_pipeline(folder: Path, model: str) -> tuple[str, ...]:
+    """Save a pipeline with the ControlNets `edges` and `pose`; the options with which `denoised serve` serves them."""
+    save_pipeline(folder / model)
+    save_control_net(folder / "nets/edges", seed=1)
+    save_control_net(folder / "nets/pose", seed=2)
+    return "--model", str(folder / model), "--controlnets", str(folder / "nets")
 
 
 def save_xl_control_net(folder: Path, *, seed: int = 0) -> ControlNetModel:

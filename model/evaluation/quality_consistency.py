@@ -24,7 +24,7 @@ TARGET_FID, TARGET_ACCURACY = 0.25, 0.93  # of 2,000 images in two evaluations
 
 
 def tuned_folder(model: Path) -> Path | None:
-    """The folder of the tuned model beside a model's own; None if there is none."""
+    """The folder of the tuned model, next to the model's own; None if there is none."""
     folder = model.parent / f"{model.name}{SUFFIX}"
     return folder if folder.is_dir() else None
 

@@ -9,8 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.test_playground import finished, jobs_of, overflow, violations
-from tests.control_nets import control_image, png, save_control_net
-from tests.text_pipelines import save_pipeline
+from tests.control_nets import control_image, controlled_pipeline, png
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # warnings: of diffusers
 
@@ -21,11 +20,7 @@ Open = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def text_service(start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("pipelines")
-    save_pipeline(folder / MODEL)
-    save_control_net(folder / "nets/edges", seed=1)
-    save_control_net(folder / "nets/pose", seed=2)
-    options = ("--model", str(folder / MODEL), "--controlnets", str(folder / "nets"))
+    options = controlled_pipeline(tmp_path_factory.mktemp("pipelines"), MODEL)
     return start_service(tmp_path_factory.mktemp("text") / "data", *options)
 
 

@@ -11,8 +11,8 @@ import pytest
 import webuiapi
 from PIL import Image
 
-from tests.control_nets import control_image, png, save_control_net
-from tests.text_pipelines import PROMPT, SIZE, save_pipeline
+from tests.control_nets import control_image, controlled_pipeline, png
+from tests.text_pipelines import PROMPT, SIZE
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers
 
@@ -23,11 +23,7 @@ OPTIONS: dict[str, Any] = {"prompt": PROMPT, "seed": 5, "width": SIZE, "height":
 
 @pytest.fixture(scope="module")
 def service(start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("pipelines")
-    save_pipeline(folder / MODEL)
-    save_control_net(folder / "nets/edges", seed=1)
-    save_control_net(folder / "nets/pose", seed=2)
-    options = ("--model", str(folder / MODEL), "--controlnets", str(folder / "nets"))
+    options = controlled_pipeline(tmp_path_factory.mktemp("pipelines"), MODEL)
     return start_service(tmp_path_factory.mktemp("units") / "data", *options)
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.control_nets import control_image, save_control_net
+from tests.control_nets import control_image, controlled_pipeline
 from tests.journeys.conftest import wait_for
 from tests.journeys.models.test_control_nets import control
-from tests.text_pipelines import PROMPT, save_pipeline
+from tests.text_pipelines import PROMPT
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers
 
@@ -26,11 +26,7 @@ LONG: dict[str, Any] = {"model": MODEL, "prompt": PROMPT, "seed": 5, "n": 2, "st
 
 @pytest.fixture(scope="module")
 def service(start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("pipelines")
-    save_pipeline(folder / MODEL)
-    save_control_net(folder / "nets/edges", seed=1)
-    save_control_net(folder / "nets/pose", seed=2)
-    options = ("--model", str(folder / MODEL), "--controlnets", str(folder / "nets"))
+    options = controlled_pipeline(tmp_path_factory.mktemp("pipelines"), MODEL)
     return start_service(tmp_path_factory.mktemp("killed") / "data", *options)
 
 

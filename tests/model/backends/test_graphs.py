@@ -68,7 +68,7 @@ def test_nan_stays_in_the_image_that_it_came_from_and_leaves_with_it() -> None:
     out = graphed(broken, t, label)
     assert torch.isnan(out[2]).any()
     assert torch.equal(out[[0, 1, 3]], sound[[0, 1, 3]])
-    assert torch.equal(graphed(x[:1], t[:1], label[:1]), sound[:1]), "the rows beside it still hold the others"
+    assert torch.equal(graphed(x[:1], t[:1], label[:1]), sound[:1]), "the other rows still hold the others"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")

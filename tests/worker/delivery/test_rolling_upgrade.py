@@ -1,4 +1,4 @@
-"""The previous release beside this one: what it has left in Redis is continued here, and it can read what we write.
+"""The previous release next to this one: what it has left in Redis is continued here, and it can read what we write.
 
 `tests/data/wire_format_1.json` was recorded from the previous release: all keys of a job that its worker has given back
 in the middle, with a resume point, the picture's digests, a worker's report, and what its readers require.
